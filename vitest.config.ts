@@ -99,7 +99,7 @@ export default defineConfig({
     sequence: { sequencer: LongestFirst },
     // A slow disk can take half a minute to delete the files of one database.
     testTimeout: 60_000,
-    hookTimeout: 60_000,
+    hookTimeout: 240_000,
     // A busy machine makes a poll wait. What never happens fails all the same.
     expect: { poll: { timeout: 30_000 } },
     restoreMocks: true,

@@ -1,7 +1,7 @@
 // Gives processes a core of their own, so that a generator and a server do not take the processor from each other.
 import { execFileSync } from 'node:child_process';
-import { readFileSync, readdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
+import { childrenOf } from './proc.js';
 
 /** Whether there are two cores, and `taskset` (util-linux) to choose between them. */
 function canPin(): boolean {
@@ -26,8 +26,9 @@ const ALL = `0-${availableParallelism() - 1}`;
  */
 export function separate(service: number, postmaster: number): () => void {
   if (!canPin()) throw new Error('this scenario needs two cores, and taskset of util-linux');
-  pin(service, SERVICE);
   for (const pid of [process.pid, postmaster]) pin(pid, GENERATOR);
+  // Last, because the service is a child of this process too.
+  pin(service, SERVICE);
   return () => {
     for (const pid of [process.pid, postmaster]) pin(pid, ALL);
   };
@@ -35,24 +36,13 @@ export function separate(service: number, postmaster: number): () => void {
 
 /** Binds a process to cores, with its threads and its children. Processes that these start later stay there too. */
 function pin(pid: number, cores: string): void {
-  for (const one of [pid, ...childrenOf(pid)])
+  const bind = (one: number): unknown =>
+    execFileSync('taskset', ['--all-tasks', '--cpu-list', '--pid', cores, String(one)], { stdio: 'ignore' });
+  bind(pid);
+  for (const child of childrenOf(pid))
     try {
-      execFileSync('taskset', ['--all-tasks', '--cpu-list', '--pid', cores, String(one)], { stdio: 'ignore' });
+      bind(child);
     } catch {
       // It has ended meanwhile.
     }
-}
-
-function childrenOf(pid: number): number[] {
-  const isChild = (name: string): boolean => {
-    try {
-      const status = readFileSync(`/proc/${name}/status`, 'utf8');
-      return new RegExp(`^PPid:\\s+${pid}$`, 'm').test(status);
-    } catch {
-      return false;
-    }
-  };
-  return readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name) && isChild(name))
-    .map(Number);
 }

@@ -35,7 +35,7 @@ export function treeCpuTime(pid: number): number {
   return sum;
 }
 
-/** The children of a process with one thread, such as PostgreSQL's first process. */
+/** The children that the first thread of a process has started: all of those of Node and of PostgreSQL's first process. */
 export function childrenOf(pid: number): number[] {
   const text = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8');
   return (text.match(/\d+/g) ?? []).map(Number);

@@ -127,7 +127,7 @@ async function ask(session: Session, text: string, signal: AbortSignal): Promise
   }
 }
 
-/** A function, because the compiler takes the first look at a signal for the answer of all later looks. */
+/** A function: otherwise TypeScript assumes that `aborted` stays as it was at the first check. */
 function isOver(signal: AbortSignal): boolean {
   return signal.aborted;
 }

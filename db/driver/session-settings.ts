@@ -36,7 +36,7 @@ export const SESSION_FACTS = `pg_backend_pid() as "backend", current_setting('${
 /**
  * Whether the backend that answers is the one that began this session, and got its settings.
  *
- * @param processId as the start of the session said it. A pooler says an id of its own
+ * @param processId the process id that was sent at the start of the session. A pooler sends an id of its own
  */
 export function hasOwnBackend(row: Readonly<Record<string, unknown>>, processId: number | null): boolean {
   return row['backend'] === processId && row['settings'] === '1';

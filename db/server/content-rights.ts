@@ -60,7 +60,7 @@ export async function takeObjects(db: Kysely<TenantDatabase>, objects: readonly 
 
 /**
  * The tables and views of the schema `public` on which a tenant's role has other rights than it should, and `the schema public` if it
- * may not use that. It writes nothing, as a GRANT does.
+ * may not use that. Unlike a GRANT, it writes nothing.
  *
  * @param role a role that exists
  */

@@ -74,7 +74,7 @@ export type AuditActor =
   | { readonly kind: 'user'; readonly id: string }
   /**
    * `sessionId` is the session in which the operator acts, and `atCommandLine` is true for the `tenantry` command, which has no session:
-   * the person who runs it can read the registry's password. Neither is stored. Without both an act is refused.
+   * the person who runs it can read the registry's password. Neither is stored. If neither is given, the act is refused.
    */
   | {
       readonly kind: 'operator';

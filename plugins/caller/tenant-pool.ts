@@ -1,5 +1,6 @@
-// The tenant pool: `request.tenantDb` is the Kysely of the tenant's database. Reads share one Kysely for each tenant. A write has
-// its own, which checks the caller again after a long wait for a connection (plugins/caller/admission.ts).
+// The tenant pool: `request.tenantDb` is the Kysely of the tenant's database. A read has a Kysely that
+// drops its work when the client leaves. A write has one that checks the caller again after a long wait for a connection
+// (plugins/caller/admission.ts).
 import fp from 'fastify-plugin';
 import type { Kysely } from 'kysely';
 import type { TenantRecord } from '../../db/registry/tenant-queries.js';

@@ -62,7 +62,7 @@ export function wishOf({ canary: first, ...wish }: z.output<typeof StartRolloutB
 
 export const ResumeQuery = z.strictObject({
   pace: z.enum(rolloutPaces).optional().meta({ description: 'How fast it goes from now on.' }),
-  budget: count.optional().meta({ description: 'How many tenants may fail from now on, all together.' }),
+  budget: count.optional().meta({ description: 'How many tenants may fail. Failures so far count.' }),
 });
 
 export const RolloutsQuery = listQuery({ createdAt: true }, { state: z.enum(rolloutStates).optional() });
@@ -99,10 +99,14 @@ export const RolloutAnswer = z
     plan,
     wave: whole.meta({ description: 'The wave that runs; 0 is the canary.' }),
     tenantsCurrent: whole.meta({ description: 'Tenants that had the schema when it was recorded.' }),
-    differences: whole.meta({ description: 'Tenants whose schema differs from the template.' }),
+    differences: whole.meta({
+      description: 'Compared tenants whose schema differs from the template. At most five of each wave are compared.',
+    }),
     firstDifference: z.string().nullable().meta({ description: 'The first of them, and what differs.' }),
     reason: z.string().nullable().meta({ description: 'Why it stopped, in plain words.' }),
-    requestedBy: answerId.nullable().meta({ description: 'The operator; null if a command recorded it.' }),
+    requestedBy: answerId
+      .nullable()
+      .meta({ description: 'The operator; null if `npm run migrate` or the start of the service recorded it.' }),
     createdAt: timestamp,
     updatedAt: timestamp,
     finishedAt: timestamp.nullable(),

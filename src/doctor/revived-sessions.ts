@@ -19,7 +19,8 @@ export function examineSessions(rooms: DoctorRooms, findings: readonly Finding[]
         await auditAct(trx, { ...origin, action: 'doctor.repaired', details: { code: 'sessions-revived' } });
         return ids;
       });
-      for (const sessionId of ended) await rooms.publishSession(sessionId);
+      // All are published, also if one is not confirmed in time.
+      await Promise.all(ended.map((sessionId) => rooms.publishSession(sessionId)));
     },
   };
   return [finding('sessions-revived', {}, found, { repair })];

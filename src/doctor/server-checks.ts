@@ -11,7 +11,7 @@ import { findTemplateProblem } from '../operations/template/copying-template.js'
 import type { ExaminedServer } from './doctor-rooms.js';
 import { finding, someOf, type Finding } from './findings.js';
 
-/** Of about 2.1 billion: autovacuum begins at 0.2 billion, and in earnest at 1.6 billion. */
+/** Of about 2.1 billion: autovacuum begins at 0.2 billion, its failsafe at 1.6 billion. */
 const MOST_IDS_USED = 1_500_000_000;
 
 /** Examines the server itself. @throws DatabaseFault */

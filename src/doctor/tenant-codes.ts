@@ -66,7 +66,7 @@ export const tenantCodes = {
   'role-left': {
     severity: 'warning',
     about: 'A role of this installation has neither a row nor a database.',
-    todo: 'Nothing if a service runs and it is a standby role; otherwise look whose it was, and drop it by hand.',
+    todo: 'Nothing if a service runs and it is a standby role; otherwise find out which tenant it belonged to, then remove it by hand.',
     mends: null,
   },
   // Roles and rights on the database.

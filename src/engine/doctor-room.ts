@@ -10,7 +10,7 @@ import type { Operations } from './operations.js';
 import type { Replica } from './replica.js';
 import type { SchemaDrift } from './schema-drift.js';
 
-/** What the doctor asks this machine, instead of asking it. */
+/** Replaces the clock and the free disk space of this machine, for tests. */
 export interface MachineOptions {
   readonly wallClock?: DoctorRooms['wallClock'] | undefined;
   readonly freeDisk?: DoctorRooms['freeDisk'] | undefined;

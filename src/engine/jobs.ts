@@ -89,7 +89,7 @@ export function jobsOf(rooms: Rooms, config: Config, log: Logger): readonly Hous
       every: 60 * MINUTE,
       run: async (signal) => {
         await sweep(() => sweepOperations(registry, SWEPT_AT_ONCE), signal);
-        await sweepRollouts(registry);
+        await sweep(() => sweepRollouts(registry, SWEPT_AT_ONCE), signal);
       },
     },
   ];

@@ -81,7 +81,9 @@ export function createRollouts(
     servers: { at },
     prepare: async () => {
       const servers = await allServers();
-      await prepareFleet({ registry, locks, servers, installation: await installation(), maker });
+      const { failed } = await prepareFleet({ registry, locks, servers, installation: await installation(), maker });
+      for (const { tenant, error: err } of failed)
+        log.warn({ tenantId: tenant.id, err }, 'could not mark the database of a tenant');
       for (const { cluster, error: err } of servers.failed)
         log.warn({ cluster, err }, 'could not prepare a cluster for a rollout');
     },

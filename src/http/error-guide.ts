@@ -228,7 +228,7 @@ export const errorGuide: Readonly<Record<ErrorCode, ErrorGuide>> = {
   },
   overloaded: {
     when: 'This replica gets more requests than it can answer in time. Nothing was done for the request.',
-    remedy: 'Wait for `Retry-After`, then send the request again: it may be sent again whatever it does.',
+    remedy: 'Wait for `Retry-After`, then send the request again: this is safe for every method.',
     retryAfter: 'always',
   },
   unavailable: {

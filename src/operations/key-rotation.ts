@@ -18,7 +18,7 @@ interface RotationNow {
 /** ms. */
 const LOOK_EVERY = 200;
 
-/** Longest wait (ms) for a replica that does the work and gets no further. */
+/** Longest wait (ms) for a replica that works and makes no progress. */
 const PATIENCE = 30_000;
 
 /** What a rotation would do. */
@@ -41,7 +41,7 @@ export async function planKeyRotation({ registry, reencryption }: RotationNow): 
  * Makes this process's current key the wanted one, and waits until no password that this process can decrypt has an older key.
  * Audited.
  *
- * @param onProgress called now and then with the rows that have the current key, of those that had an older one at first
+ * @param onProgress called after each look with the rows that have the current key, of those that had an older one at first
  * @returns the uses of all keys afterwards
  * @throws AppError `unauthenticated`
  */
@@ -68,6 +68,8 @@ export async function rotateKeys(
   const ended = reencryption.run(new AbortController().signal).finally(() => {
     state.working = false;
   });
+  // It may fail while this looks. The error comes from the wait below.
+  ended.catch(() => undefined);
   while (state.working) {
     await look();
     await Promise.race([ended, sleep(LOOK_EVERY)]);

@@ -1,5 +1,5 @@
-// The clock of this replica, compared with the registry's. While they agree, the replica's own time counts. A clock that is wrong
-// counts for nothing: then the registry's time does, which all replicas share.
+// The clock of this replica, compared with the registry's. While they agree, the replica's own time counts. While the
+// replica's clock is wrong, the registry's time counts, which all replicas share.
 import { duration } from '../lib/duration-words.js';
 import type { RegistryClock } from './feed.js';
 

@@ -39,22 +39,23 @@ export async function markDatabases(
 
   async function markPage(server: FleetServer, page: readonly DoorRow[]): Promise<void> {
     const rows = new Map(page.map((row) => [row.dbName, row]));
-    bounded += await boundRuntimeRoles(
+    // Servers are marked side by side: the sum must not be read before the wait.
+    const lacked = await boundRuntimeRoles(
       server.cluster,
       page.map(({ dbUser }) => dbUser),
     );
+    bounded += lacked;
     for (const found of await findMarks(server.cluster, [...rows.keys()])) {
       const row = rows.get(found.name);
       if (!row || !['former', 'unmarked'].includes(compare(row, found, deps.installation))) continue;
       if (servers.of(row) !== server) return;
-      const error = await markOne(deps, server, row).then(
-        (did) => void (marked += did ? 1 : 0),
-        (reason: unknown) => reason ?? new Error('no reason'),
-      );
-      if (error === undefined) continue;
-      const tenant = await findTenant(registry, row.id);
-      if (tenant) failed.push({ tenant, error });
-      await servers.suspect(server, error);
+      try {
+        if (await markOne(deps, server, row)) marked += 1;
+      } catch (error) {
+        const tenant = await findTenant(registry, row.id);
+        if (tenant) failed.push({ tenant, error });
+        await servers.suspect(server, error);
+      }
     }
   }
 

@@ -21,7 +21,8 @@ export class Pace {
   isGentle = true;
   /** Places where no tenant is served. A place that is not known is busy. */
   readonly #idle = new Set<string>();
-  readonly #looking = new Map<string, Promise<void>>();
+  /** Places whose answer is awaited. */
+  readonly #looking = new Set<string>();
   /** How many databases of a place this worker is in. */
   readonly #inside = new Map<string, number>();
 
@@ -35,12 +36,12 @@ export class Pace {
       else {
         const isKnown = this.#inside.has(place);
         if (!isKnown) this.#inside.set(place, 0);
+        this.#looking.add(place);
         const looking = this.#lookAt(place, cluster);
-        this.#looking.set(place, looking);
         if (!isKnown) first.push(looking);
       }
     }
-    if (first.length > 0) await Promise.race([Promise.all(first), sleep(FIRST_LOOK)]);
+    if (first.length > 0) await Promise.race([Promise.all(first), sleep(FIRST_LOOK, undefined, { ref: false })]);
   }
 
   async #lookAt(place: string, cluster: Server['cluster']): Promise<void> {

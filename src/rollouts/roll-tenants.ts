@@ -40,7 +40,7 @@ export interface RolloutRun {
 }
 
 export interface RolledTenants {
-  /** The rollout that this run began or joined, as it is now. Undefined if no tenant was behind. */
+  /** The rollout that this run began or joined, as it is now. Undefined if no tenant was behind, another rollout is in the way, or no tenants were to be migrated. */
   readonly rollout?: Pick<RolloutRecord, 'id' | 'state' | 'reason' | 'differences' | 'firstDifference'> | undefined;
   /** Why no tenant was migrated, as a sentence without its full stop. */
   readonly blocked?: string | undefined;
@@ -82,7 +82,7 @@ const COUNT_EVERY = 1_000;
 /** Errors that are kept whole. Of later ones the registry has the text. */
 const KEPT_ERRORS = 1_000;
 
-/** Templates and marks are in order. */
+/** Call this after `prepareFleet`. */
 export async function rollTenants(
   deps: RollingDeps,
   run: RolloutRun,
@@ -147,7 +147,7 @@ async function workOn(
 
   function hear({ tenant, outcome, cause }: Attempted): void {
     if (outcome === 'failed' && tenant && causes.size < KEPT_ERRORS) causes.set(tenant.id, cause);
-    if (outcome !== 'again' && outcome !== 'released') told.here += 1;
+    if (outcome !== 'again') told.here += 1;
     const done = Math.max(told.here, told.counted);
     const all = Math.max(told.all, done);
     recount();

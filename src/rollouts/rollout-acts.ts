@@ -54,7 +54,7 @@ export interface RolloutActs {
    */
   pause(id: string, origin: AuditOrigin): Promise<RolloutRecord>;
   /**
-   * Goes on with a paused or stopped rollout. After a stop, one more failure than the budget stops it again.
+   * Goes on with a paused or stopped rollout. If more tenants have failed than the budget allows, the next failure stops it again.
    *
    * @param wish.budget replaces the budget of the plan
    * @param wish.pace replaces its pace

@@ -70,13 +70,13 @@ export interface RolloutWorkerDeps extends Omit<MigratingDeps, 'installation'>, 
    * An item of such a server waits in the last wave.
    */
   readonly givesUp?: boolean;
-  /** Called when an attempt at an item has ended, after it is recorded; if it failed, before. */
+  /** Called when an attempt at an item has ended, after it is recorded; if it failed, before. Not if the item was released. */
   readonly onItem?: (attempted: Attempted) => void;
   /** Called each time that a server is found to be away. */
   readonly onAway?: (place: { readonly host: string; readonly port: number }, error: unknown) => void;
   /** Called when this worker has stopped a rollout, because too many tenants have failed. */
   readonly onStopped?: (rollout: RolloutRecord) => void;
-  /** Called when the registry did not answer. The worker goes on. */
+  /** Called after each error of the registry, or of the work between two waves. The worker tries again. */
   readonly onError?: (error: unknown, context: { readonly rolloutId: string }) => void;
   readonly pauseTimes?: PauseTimes;
 }
@@ -214,11 +214,8 @@ export function createRolloutWorker(deps: RolloutWorkerDeps): RolloutWorker {
     /** The servers with open items that can be used now. `open`: places with open items. */
     async function usable(wave: number): Promise<{ open: readonly string[]; servers: Map<string, FleetServer> }> {
       const open = await listOpenPlaces(registry, id, wave);
-      const servers = new Map<string, FleetServer>();
-      for (const place of open) {
-        const server = await pauses.usable(place);
-        if (server) servers.set(place, server);
-      }
+      const found = await Promise.all(open.map(async (place) => [place, await pauses.usable(place)] as const));
+      const servers = new Map(found.flatMap(([place, server]) => (server ? [[place, server] as const] : [])));
       await pace.look(servers);
       return { open, servers };
     }

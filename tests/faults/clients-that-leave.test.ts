@@ -100,7 +100,7 @@ describe('a statement of a client that has left', () => {
     }
     expect(departures.cancelled).toBeGreaterThan(0);
     expect(await pidOf(pool)).toBe(pid);
-  }, 20_000);
+  }, 120_000);
 
   /** A way to the server that holds back CancelRequests until it is told to pass them on. */
   async function wayWith(onCancel: (pass: () => void, all: Set<Socket>) => void): Promise<Partial<ConnectionSettings>> {

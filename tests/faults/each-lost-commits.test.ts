@@ -1,14 +1,13 @@
 // A process that changes tenants by a statement loses the answers to its COMMITs, and goes on: no tenant is changed twice, and none is
 // called changed that is not.
-import { sql } from 'kysely';
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, beforeAll, beforeEach, expect, inject, it } from 'vitest';
 import type { StatementWish } from '../../src/fleet-statements/statement-wish.js';
-import { asSuperuser, startServiceIn, type TestService } from '../support/app.js';
+import { startServiceIn, type TestService } from '../support/app.js';
 import { makeDataDir } from '../support/service-process.js';
 import { startStatementProxy, type Statement, type StatementProxy } from '../support/statement-proxy.js';
-import { guestsOf, makeTenants, runStatement } from '../support/statements.js';
+import { guestsOf, makeTenants, oneProductIn, pricesIn, runStatement } from '../support/statements.js';
 import { rowOf } from '../support/tenants.js';
 
 const TEXT = 'update products set price = price + 1';
@@ -34,13 +33,7 @@ afterAll(async () => {
 });
 beforeEach(async () => {
   proxy.onStatement = () => 'pass';
-  for (const id of ids.values()) {
-    const { dbName } = await rowOf(service, { id });
-    await asSuperuser(dbName, async (db) => {
-      await sql`delete from products`.execute(db);
-      await sql`insert into products (id, name, price) values (gen_random_uuid(), 'Lamp', 10)`.execute(db);
-    });
-  }
+  for (const id of ids.values()) await oneProductIn(await rowOf(service, { id }));
 });
 
 const isCommit = ({ sql: text, application }: Statement): boolean =>
@@ -54,11 +47,7 @@ const newFile = (): string => path.join(data.dir, `run-${(files += 1)}.jsonl`);
 
 async function prices(): Promise<string[]> {
   const found: string[] = [];
-  for (const id of ids.values()) {
-    const { dbName } = await rowOf(service, { id });
-    const { rows } = await asSuperuser(dbName, (db) => sql<{ price: string }>`select price from products`.execute(db));
-    found.push(...rows.map(({ price }) => price));
-  }
+  for (const id of ids.values()) found.push(...(await pricesIn(await rowOf(service, { id }))));
   return found;
 }
 

@@ -15,6 +15,7 @@ import { templateName } from '../../src/operations/template/template-names.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { startCluster, type TestCluster } from '../support/cluster.js';
 import { codesOf, mend } from '../support/doctor.js';
+import { holdEveryJob } from '../support/held-jobs.js';
 import { startSecondCluster, type SecondCluster } from '../support/second-cluster.js';
 import { connectTo, createRegistryIn, startServiceIn, type TestService } from '../support/service.js';
 
@@ -24,14 +25,17 @@ let cluster: TestCluster;
 let stop: () => Promise<void>;
 let registry: string;
 let service: TestService;
+let resumeJobs: () => Promise<void>;
 
 beforeAll(async () => {
   ({ cluster, stop } = await startCluster({}));
   registry = await createRegistryIn(cluster);
   service = await startServiceIn(cluster, { registry, env: QUIET });
+  resumeJobs = await holdEveryJob(service, cluster);
   await service.createTenant();
 }, 120_000);
 afterAll(async () => {
+  await resumeJobs();
   await service.close();
   await stop();
 });

@@ -7,6 +7,7 @@ import type { TenantRecord } from '../../db/registry/tenant-queries.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { startService, asSuperuser, type TestService, type TestTenant } from '../support/app.js';
 import { codesOf, findingsOf, mend, originOf } from '../support/doctor.js';
+import { holdEveryJob } from '../support/held-jobs.js';
 import { contentOf, inside, signIn, stateOfDatabase, writeProduct } from '../support/evidence.js';
 import { putBack, takeBackup } from '../support/registry-backup.js';
 import { roleExists, statusOf } from '../support/rows-and-marks.js';
@@ -14,10 +15,15 @@ import { migrationsBefore, rebuildDatabase } from '../support/tenant-schemas.js'
 import { rowOf } from '../support/tenants.js';
 
 let service: TestService;
+let resumeJobs: () => Promise<void>;
 beforeAll(async () => {
   service = await startService({ env: { RECONCILE_EVERY_MS: '3600000', STANDBY_DATABASES: '0' } });
+  resumeJobs = await holdEveryJob(service);
 });
-afterAll(() => service.close());
+afterAll(async () => {
+  await resumeJobs();
+  await service.close();
+});
 
 const onServer = (statement: RawBuilder<unknown>): Promise<unknown> =>
   asSuperuser('postgres', (db) => statement.execute(db));

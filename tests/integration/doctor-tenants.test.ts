@@ -7,6 +7,7 @@ import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import type { DoctorCode } from '../../src/doctor/doctor-codes.js';
 import { startService, asSuperuser, connectAs, type TestService, type TestTenant } from '../support/app.js';
 import { codesOf, findingsOf, mend } from '../support/doctor.js';
+import { holdEveryJob } from '../support/held-jobs.js';
 import { inside, stateOfDatabase } from '../support/evidence.js';
 import { commentOnBoth, roleExists, statusOf, writeRow } from '../support/rows-and-marks.js';
 import { migrationsBefore, rebuildDatabase } from '../support/tenant-schemas.js';
@@ -15,10 +16,15 @@ import { markAgain, rowOf } from '../support/tenants.js';
 const newest = latestVersion(tenantMigrations);
 
 let service: TestService;
+let resumeJobs: () => Promise<void>;
 beforeAll(async () => {
   service = await startService({ env: { RECONCILE_EVERY_MS: '3600000', STANDBY_DATABASES: '0' } });
+  resumeJobs = await holdEveryJob(service);
 });
-afterAll(() => service.close());
+afterAll(async () => {
+  await resumeJobs();
+  await service.close();
+});
 
 const onServer = (statement: RawBuilder<unknown>): Promise<unknown> =>
   asSuperuser('postgres', (db) => statement.execute(db));

@@ -3,14 +3,13 @@ import { sql } from 'kysely';
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
-import { findTenant } from '../../db/registry/tenant-queries.js';
 import type { Engine } from '../../src/engine/index.js';
 import type { StatementWish } from '../../src/fleet-statements/statement-wish.js';
 import { missingOf } from '../../src/fleet-statements/tenant-results.js';
 import { asSuperuser, startService, type TestService } from '../support/app.js';
 import { startSecondCluster } from '../support/second-cluster.js';
 import { makeDataDir } from '../support/service-process.js';
-import { contentOf, guestsOf, makeTenants, runStatement } from '../support/statements.js';
+import { contentOf, guestsOf, makeTenants, pricesIn, runStatement, statementsRunning } from '../support/statements.js';
 import { markAgain, rowOf } from '../support/tenants.js';
 
 const LONG = { timeout: 120_000 };
@@ -58,11 +57,7 @@ async function linesIn(file: string): Promise<Record<string, unknown>[]> {
 }
 
 async function pricesOf(n: number): Promise<string[]> {
-  const row = await rowOf(service, { id: id(n) });
-  return asSuperuser(row.dbName, async (db) => {
-    const { rows } = await sql<{ price: string }>`select price from products order by price`.execute(db);
-    return rows.map(({ price }) => price);
-  });
+  return pricesIn(await rowOf(service, { id: id(n) }));
 }
 
 async function addProduct(n: number, price: number): Promise<void> {
@@ -197,40 +192,35 @@ describe('a statement that reads', () => {
 
   it('ends in order when it is interrupted: what runs is cancelled, and no role is left', LONG, async () => {
     const interrupted = new AbortController();
-    setTimeout(() => {
-      interrupted.abort();
-    }, 500);
-    const { report } = await runStatement(engine, 'select pg_sleep(30)', {
+    const names = await Promise.all([...ids.values()].map(async (one) => (await rowOf(service, { id: one })).dbName));
+    const running = runStatement(engine, 'select pg_sleep(30)', {
       signal: interrupted.signal,
       timeout: 60_000,
       atOnce: 2,
     });
+    await expect.poll(() => statementsRunning(names)).toBeGreaterThan(0);
+    interrupted.abort();
+    const { report } = await running;
     expect(report.totals).toMatchObject({ done: 0, failed: 0 });
     expect(missingOf(report.totals)).toBe(MANY);
     expect(await guestsOf(engine)).toEqual([]);
-    const { rows } = await asSuperuser('postgres', (db) =>
-      sql`select from pg_stat_activity where query like '%pg_sleep(30)%' and pid <> pg_backend_pid() and state = 'active'`.execute(
-        db,
-      ),
-    );
-    expect(rows).toEqual([]);
+    expect(await statementsRunning(names)).toBe(0);
   });
 
   it('runs no more statements at once on a server than it may', LONG, async () => {
     let most = 0;
+    const names = await Promise.all([0, 1, 2, 3, 4, 5].map(async (n) => (await rowOf(service, { id: id(n) })).dbName));
     const running = runStatement(engine, 'select pg_sleep(0.3)', { atOnce: 2, selection: some(0, 1, 2, 3, 4, 5) });
+    const looks: Promise<void>[] = [];
     const look = setInterval(() => {
-      void asSuperuser('postgres', async (db) => {
-        const { rows } = await sql`
-          select from pg_stat_activity where query like '%fetch forward%' and state = 'active' and usename like 'tenantry_each_%'
-            and datname = any(${(await Promise.all([0, 1, 2, 3, 4, 5].map((n) => findTenant(engine.registry, id(n))))).map((row) => row?.dbName ?? '')})`.execute(
-          db,
-        );
-        most = Math.max(most, rows.length);
-      });
+      looks.push(statementsRunning(names).then((now) => void (most = Math.max(most, now))));
     }, 40);
-    expect((await running).report.totals.done).toBe(6);
-    clearInterval(look);
+    try {
+      expect((await running).report.totals.done).toBe(6);
+    } finally {
+      clearInterval(look);
+      await Promise.all(looks);
+    }
     expect(most).toBeGreaterThan(0);
     expect(most).toBeLessThanOrEqual(2);
   });

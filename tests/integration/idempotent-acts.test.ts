@@ -30,6 +30,8 @@ beforeAll(async () => {
   one = await startService({ registry: name });
   other = await startService({ registry: name, operator: false });
   registry = one.app.engine.registry;
+  // A rollout of an answer stays as the answer shows it.
+  await Promise.all([one, other].map(({ app }) => app.engine.rolling.close()));
 });
 afterAll(async () => {
   await Promise.all([one.close(), other.close()]);
@@ -103,9 +105,8 @@ it('every route that changes the registry: sent twice with one key it has one ef
     });
     await forgetAnswers();
     const rebuilt = await send(method, key, { ...act, to: other });
-    // A worker may have taken the operation, or have begun the rollout, since.
-    if (action === 'operation.retried' || action.startsWith('rollout.'))
-      expect(rebuilt).toMatchObject({ status: first.status, body: { id: target } });
+    // A worker may have taken the operation since.
+    if (action === 'operation.retried') expect(rebuilt).toMatchObject({ status: 200, body: { id: target } });
     else expectReplay(rebuilt, first);
     expectReplay(await send(method, key, act), rebuilt);
     expect([route, await audited(action, target)]).toEqual([route, 1]);

@@ -616,11 +616,17 @@ const acts: readonly Act[] = [
         if (isBusy) setImmediate(work);
       };
       work();
-      await expect.poll(() => overloaded.app.engine.traffic.overloaded, PATIENCE).toBe(true);
-      return () => {
+      const end = (): Promise<void> => {
         isBusy = false;
         return overloaded.close();
       };
+      try {
+        await expect.poll(() => overloaded.app.engine.traffic.overloaded, PATIENCE).toBe(true);
+      } catch (error) {
+        await end();
+        throw error;
+      }
+      return end;
     },
   },
   {

@@ -11,7 +11,7 @@ import type { Registry } from '../../db/registry/registry-schema.js';
 import { portOf } from '../../src/embedded/port.js';
 import { ADMIN, asSuperuser, connectAs, createRegistry, OPERATOR, urlOf } from '../support/app.js';
 import { readPage } from '../support/docs.js';
-import { holdJobs } from '../support/killed-processes.js';
+import { holdJobs } from '../support/held-jobs.js';
 import { FOLDER, panelQueries, promQueries } from '../support/observability.js';
 import { isMissing, skipNote } from '../support/programs.js';
 import { startPrometheus, type Prometheus } from '../support/prometheus.js';

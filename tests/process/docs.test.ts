@@ -51,6 +51,17 @@ const ROLLED_OUT = {
   ],
 };
 
+/** The commands of a page that another file reads from the page and runs. @param begin of those that it runs, if not all */
+function commandsOf(
+  page: string,
+  file: string,
+  begin = '',
+): Record<string, { file: string; words: readonly string[] }> {
+  const texts = shellBlocksOf(page).flatMap(commandsIn);
+  const words = [`shellBlocksOf('${page}')`];
+  return Object.fromEntries(texts.filter((text) => text.startsWith(begin)).map((text) => [text, { file, words }]));
+}
+
 /** Commands that another file runs: the file, and the words in it that run them. */
 const RUN_BY: Readonly<Record<string, { readonly file: string; readonly words: readonly string[] }>> = {
   'npm ci && npm test': { file: '.ci/run', words: ['\nnpm ci\n', ' npm test\n'] },
@@ -75,39 +86,10 @@ const RUN_BY: Readonly<Record<string, { readonly file: string; readonly words: r
     file: 'tests/process/first-start.test.ts',
     words: ['src/cli/reset-password.js'],
   },
-  ...Object.fromEntries(
-    shellBlocksOf('docs/guide/rollouts.md')
-      .flatMap(commandsIn)
-      .filter((text) => text.startsWith('npx tenantry '))
-      .map((text) => [
-        text,
-        { file: 'tests/process/tenantry-page.test.ts', words: ["shellBlocksOf('docs/guide/rollouts.md')"] },
-      ]),
-  ),
-  ...Object.fromEntries(
-    shellBlocksOf('docs/guide/command.md')
-      .flatMap(commandsIn)
-      .map((text) => [
-        text,
-        { file: 'tests/process/tenantry-page.test.ts', words: ["shellBlocksOf('docs/guide/command.md')"] },
-      ]),
-  ),
-  ...Object.fromEntries(
-    shellBlocksOf('docs/guide/doctor.md')
-      .flatMap(commandsIn)
-      .map((text) => [
-        text,
-        { file: 'tests/process/doctor.test.ts', words: ["shellBlocksOf('docs/guide/doctor.md')"] },
-      ]),
-  ),
-  ...Object.fromEntries(
-    shellBlocksOf('docs/guide/each.md')
-      .flatMap(commandsIn)
-      .map((text) => [
-        text,
-        { file: 'tests/process/tenantry-page.test.ts', words: ["shellBlocksOf('docs/guide/each.md')"] },
-      ]),
-  ),
+  ...commandsOf('docs/guide/rollouts.md', 'tests/process/tenantry-page.test.ts', 'npx tenantry '),
+  ...commandsOf('docs/guide/command.md', 'tests/process/tenantry-page.test.ts'),
+  ...commandsOf('docs/guide/each.md', 'tests/process/tenantry-page.test.ts'),
+  ...commandsOf('docs/guide/doctor.md', 'tests/process/doctor.test.ts'),
   'npm start': { file: 'tests/process/docs.test.ts', words: ["startScript('npm start'"] },
   'npm run docs:reference': { file: 'scripts/test-add-resource.ts', words: ['followUps()'] },
   'npx vitest run tests/unit/validation-messages.test.ts --update': {

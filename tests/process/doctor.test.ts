@@ -1,15 +1,16 @@
-// `tenantry doctor` as people and scripts run it: what it writes, its exit codes, and the question before repairs. The server belongs
-// to this file alone.
+// `tenantry doctor` as people and scripts run it: what it writes, its exit codes, and the question before repairs. It runs within this
+// process, and on a terminal as a process. The server belongs to this file alone.
 import { sql } from 'kysely';
 import { afterAll, beforeAll, expect, it, onTestFinished } from 'vitest';
 import { doctorCodes } from '../../src/doctor/doctor-codes.js';
 import { startCluster, type TestCluster } from '../support/cluster.js';
 import { commandsIn, shellBlocksOf } from '../support/docs.js';
+import { holdEveryJob } from '../support/held-jobs.js';
 import { isMissing, skipNote } from '../support/programs.js';
 import { startSecondCluster } from '../support/second-cluster.js';
 import { build, makeDataDir } from '../support/service-process.js';
-import { connectTo, startServiceIn, urlOf, type TestService, type TestTenant } from '../support/service.js';
-import { tenantry, tenantryOnTerminal, type Ran } from '../support/tenantry.js';
+import { connectTo, startServiceIn, type TestService, type TestTenant } from '../support/service.js';
+import { environmentFor, tenantry, tenantryOnTerminal, type Ran } from '../support/tenantry.js';
 import { rowOf } from '../support/tenants.js';
 
 const LONG = { timeout: 180_000 };
@@ -17,6 +18,7 @@ const LONG = { timeout: 180_000 };
 let cluster: TestCluster;
 let stop: () => Promise<void>;
 let service: TestService;
+let resumeJobs: () => Promise<void>;
 let tenant: TestTenant;
 let env: Record<string, string>;
 let data: Awaited<ReturnType<typeof makeDataDir>>;
@@ -28,16 +30,12 @@ beforeAll(async () => {
   service = await startServiceIn(cluster, {
     env: { RECONCILE_EVERY_MS: '3600000', STANDBY_DATABASES: '0', CLUSTER_HOSTS: '127.0.0.1' },
   });
+  resumeJobs = await holdEveryJob(service, cluster);
   tenant = await service.createTenant('acme');
-  env = {
-    DATA_DIR: data.dir,
-    DATABASE_URL: urlOf(service.config.registry.connection),
-    TENANT_DATABASE_URL: urlOf(cluster.provisioner),
-    ENCRYPTION_KEYS: `test:${Buffer.alloc(32, 7).toString('base64')}`,
-    STANDBY_DATABASES: '0',
-  };
+  env = environmentFor(service.config.registry.connection.database, data.dir, cluster);
 }, 240_000);
 afterAll(async () => {
+  await resumeJobs();
   await service.close();
   await stop();
   await data.remove();
@@ -111,7 +109,7 @@ it.skipIf(isMissing('script'))(
   async () => {
     await breakLimit();
     const no = tenantryOnTerminal('doctor --repair', env);
-    await no.shows('Make this repair, and those that they uncover? [y/N]');
+    await no.shows('Make this repair, and the further repairs that they make possible? [y/N]');
     expect(no.text).toContain('role-limit  acme');
     no.type('n\n');
     expect(await no.ended).toBe(4);

@@ -1,4 +1,4 @@
-// `tenantry each` as people run it: a process beside a service, with and without a terminal, ended by Ctrl-C and by kill -9.
+// `tenantry each` beside a service: within this process, on a terminal, and as a process that is ended by Ctrl-C or kill -9.
 import { sql } from 'kysely';
 import { readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -7,7 +7,7 @@ import { findOperatorByEmail } from '../../db/registry/operator-queries.js';
 import { asSuperuser, OPERATOR, startService, type TestService } from '../support/app.js';
 import { isMissing, skipNote } from '../support/programs.js';
 import { build, eventually, makeDataDir } from '../support/service-process.js';
-import { guestsOf, makeTenants } from '../support/statements.js';
+import { guestsOf, makeTenants, oneProductIn, pricesIn } from '../support/statements.js';
 import { environmentFor, startTenantry, tenantry, tenantryOnTerminal, type Ran } from '../support/tenantry.js';
 import { rowOf } from '../support/tenants.js';
 
@@ -52,22 +52,12 @@ const newFile = (): string => path.join(data.dir, `each-${(files += 1)}.jsonl`);
 /** The price of the only product of each tenant. */
 async function prices(): Promise<string[]> {
   const found: string[] = [];
-  for (const id of ids.values()) {
-    const { dbName } = await rowOf(service, { id });
-    const { rows } = await asSuperuser(dbName, (db) => sql<{ price: string }>`select price from products`.execute(db));
-    found.push(...rows.map(({ price }) => price));
-  }
+  for (const id of ids.values()) found.push(...(await pricesIn(await rowOf(service, { id }))));
   return found;
 }
 
 async function oneProductEach(): Promise<void> {
-  for (const id of ids.values()) {
-    const { dbName } = await rowOf(service, { id });
-    await asSuperuser(dbName, async (db) => {
-      await sql`delete from products`.execute(db);
-      await sql`insert into products (id, name, price) values (gen_random_uuid(), 'Lamp', 10)`.execute(db);
-    });
-  }
+  for (const id of ids.values()) await oneProductIn(await rowOf(service, { id }));
 }
 
 async function linesOf(file: string): Promise<Record<string, unknown>[]> {
@@ -179,7 +169,7 @@ describe('tenantry each', () => {
     const killed = startTenantry(['each', '--at-once', '2', '--output', file, '--', text], env);
     await eventually('some lines', async () => (await linesOf(file)).length > 2, 60_000);
     killed.signal('SIGKILL');
-    await killed.ended;
+    expect((await killed.ended).code).toBeNull();
     expect(await guestsOf(service.app.engine)).toHaveLength(1);
     const before = await linesOf(file);
     expect(before.length).toBeLessThan(12);
@@ -213,7 +203,7 @@ describe('tenantry each', () => {
         60_000,
       );
       ran.signal('SIGKILL');
-      await ran.ended;
+      expect((await ran.ended).code).toBeNull();
       ran = startTenantry([...args, '--resume', file, '--', text], env);
     }
     expect(await ran.ended).toMatchObject({ code: 0 });

@@ -1,6 +1,6 @@
 // A rollout of 200 tenants by replicas of a newer build that are killed again and again, while an older and the newer build make
 // tenants and serve them. No request fails, except those that a killed process had begun, and each tenant is migrated once.
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, expect, it, onTestFinished } from 'vitest';
 import { latestVersion } from '../../db/shared/migrator.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { Balancer, creations, load, makeTenant, operatorToken, schemasOf, send } from '../support/builds-load.js';
@@ -26,6 +26,7 @@ afterAll(() => builds.close(), 60_000);
 it(`${TENANTS} tenants get the schema, each once`, { timeout: 600_000 }, async () => {
   await builds.older.migrate();
   const balancer = new Balancer();
+  onTestFinished(() => balancer.stop());
   const older = await balancer.add(await builds.older.start());
   const token = await operatorToken(older);
   const tenants: string[] = [];
@@ -41,14 +42,20 @@ it(`${TENANTS} tenants get the schema, each once`, { timeout: 600_000 }, async (
   let [first, second] = [await builds.newer.start(), await builds.newer.start()];
   await Promise.all([balancer.add(first), balancer.add(second)]);
   const endLoad = load(balancer, tenants, CLIENTS);
+  onTestFinished(async () => {
+    await endLoad();
+  });
   const endCreations = creations(balancer, token);
+  onTestFinished(async () => {
+    await endCreations().catch(() => undefined);
+  });
   const plan = { canary: { count: 5 }, waves: [50] };
   const begun = await send(`${first.url}/rollouts`, 'POST', plan, await operatorToken(first));
   expect(begun.status, begun.text).toBe(201);
   const { id } = JSON.parse(begun.text) as { id: string };
 
   const state = async (): Promise<{ state: string; percent: number; failed: number }> => {
-    // Of the two newer replicas one is always there.
+    // `second` is replaced before the next question.
     const { text } = await send(`${second.url}/rollouts/${id}`, 'GET', undefined, token);
     const rollout = JSON.parse(text) as { state: string; progress: { percent: number; failed: number } };
     return { state: rollout.state, ...rollout.progress };

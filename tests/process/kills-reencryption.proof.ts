@@ -25,15 +25,8 @@ import {
   TOKEN_KEY,
   urlOf,
 } from '../support/app.js';
-import {
-  EVERY,
-  holdJobs,
-  killEach,
-  killOne,
-  missedIn,
-  prepareKills,
-  type KilledAct,
-} from '../support/killed-processes.js';
+import { EVERY, killEach, killOne, missedIn, prepareKills, type KilledAct } from '../support/killed-processes.js';
+import { holdJobs } from '../support/held-jobs.js';
 import { build, eventually, makeDataDir } from '../support/service-process.js';
 
 const before: EncryptionKey = { kid: 'before', key: Buffer.alloc(32, 1) };

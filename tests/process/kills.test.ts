@@ -47,7 +47,6 @@ import {
 } from '../support/app.js';
 import {
   EVERY,
-  holdJobs,
   killEach,
   missedIn,
   prepareKills,
@@ -55,6 +54,7 @@ import {
   type KilledAct,
   type KilledProcess,
 } from '../support/killed-processes.js';
+import { holdJobs } from '../support/held-jobs.js';
 import { build, eventually, makeDataDir } from '../support/service-process.js';
 
 // A separate provisioner: everything that it owns comes from these processes.

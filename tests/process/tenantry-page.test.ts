@@ -10,12 +10,11 @@ import { latestVersion } from '../../db/shared/migrator.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { connectAs, createRegistry } from '../support/app.js';
 import { commandsIn, ROOT, shellBlocksOf } from '../support/docs.js';
-import { build, makeDataDir } from '../support/service-process.js';
+import { makeDataDir } from '../support/service-process.js';
 import { play, TENANTRY_PAGE, tenantryPage, type Scene } from '../support/tenantry-page.js';
 import { environmentFor } from '../support/tenantry.js';
 
 it('docs/reference/tenantry.md is what the commands write; --update writes it', { timeout: 300_000 }, async () => {
-  await build();
   const data = await makeDataDir();
   onTestFinished(() => data.remove());
   const registry = await createRegistry();

@@ -1,4 +1,5 @@
-// The `tenantry` command as people run it: beside a service, on its databases, with and without a terminal.
+// The `tenantry` command beside a service, on its databases: within this process, and on a terminal, migrate, serve and the help as
+// processes.
 import { randomBytes } from 'node:crypto';
 import { rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';

@@ -2,7 +2,7 @@
 // has the schema of the build in the end. OLDER_BUILD may name the folder of a former release with its build.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { sql } from 'kysely';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, expect, it, onTestFinished } from 'vitest';
 import { registryMigrations } from '../../db/registry/migrations/index.js';
 import { latestVersion } from '../../db/shared/migrator.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
@@ -71,11 +71,14 @@ async function dump(slug: string, time: number): Promise<void> {
     .where('slug', '=', slug)
     .executeTakeFirstOrThrow();
   const handle = connectTo<unknown>(builds.cluster, row.db_name);
-  await handle.db.transaction().execute(async (trx) => {
-    await sql`lock table products, users in access share mode`.execute(trx);
-    await sleep(time);
-  });
-  await handle.close(0);
+  try {
+    await handle.db.transaction().execute(async (trx) => {
+      await sql`lock table products, users in access share mode`.execute(trx);
+      await sleep(time);
+    });
+  } finally {
+    await handle.close(0);
+  }
 }
 
 it(
@@ -84,6 +87,7 @@ it(
   async () => {
     await builds.older.migrate();
     const balancer = new Balancer();
+    onTestFinished(() => balancer.stop());
     let [first, second] = [await builds.older.start(), await builds.older.start()];
     await Promise.all([balancer.add(first), balancer.add(second)]);
     const token = await operatorToken(first);
@@ -96,7 +100,13 @@ it(
 
     // The upgrade: migrate, then one replica after the other.
     const endLoad = load(balancer, tenants, CLIENTS);
+    onTestFinished(async () => {
+      await endLoad();
+    });
     const endCreations = creations(balancer, token);
+    onTestFinished(async () => {
+      await endCreations().catch(() => undefined);
+    });
     const dumping = dump(tenants[0] ?? '', DUMP);
     await sleep(1_000);
     const report = await builds.newer.migrate();
@@ -116,6 +126,9 @@ it(
 
     // The rollback: the older build again, one replica after the other.
     const endSecondLoad = load(balancer, tenants, CLIENTS);
+    onTestFinished(async () => {
+      await endSecondLoad();
+    });
     first = await replace(balancer, first, () => builds.older.start());
     second = await replace(balancer, second, () => builds.older.start());
     const without = await makeTenant(first, token);

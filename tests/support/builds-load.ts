@@ -164,6 +164,8 @@ export function creations(balancer: Balancer, token: string): () => Promise<(Ans
       await sleep(300);
     }
   })();
+  // The caller hears of an error when it ends this.
+  working.catch(() => undefined);
   return async () => {
     state.running = false;
     await working;

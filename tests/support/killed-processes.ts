@@ -1,12 +1,9 @@
 // Processes of the service that a test kills at a statement (tests/support/kill-at.ts): which statements, in which order, and what
 // became of each process.
-import { sql } from 'kysely';
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import ts from 'typescript';
-import type { Registry } from '../../db/registry/registry-schema.js';
-import { connectAs } from './app.js';
 import { eventually, startProcess, type ServiceProcess } from './service-process.js';
 
 const root = path.resolve(import.meta.dirname, '../..');
@@ -186,28 +183,3 @@ export function missedIn(killed: readonly KilledProcess[], when: KillPoint['when
 }
 
 const shapeOf = (text: string): string => text.replaceAll(/'(?:[^']|'')*'|"[^"]*"|\d+/g, '?');
-
-/**
- * Holds the locks of housekeeping jobs, so that no process runs them.
- *
- * @returns lets the jobs run again
- */
-export async function holdJobs(registry: string, jobs: readonly string[]): Promise<() => Promise<void>> {
-  const handle = connectAs<Registry>(registry);
-  let release = (): void => undefined;
-  const released = new Promise<void>((resolve) => (release = resolve));
-  let lock = (): void => undefined;
-  const locked = new Promise<void>((resolve) => (lock = resolve));
-  const held = handle.db.connection().execute(async (db) => {
-    for (const job of jobs) await sql`select pg_advisory_lock(hashtextextended(${`tenantry ${job}`}, 0))`.execute(db);
-    lock();
-    await released;
-    await sql`select pg_advisory_unlock_all()`.execute(db);
-  });
-  await Promise.race([locked, held]);
-  return async () => {
-    release();
-    await held;
-    await handle.close(0);
-  };
-}

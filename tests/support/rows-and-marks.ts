@@ -18,7 +18,7 @@ import { rowOf } from './tenants.js';
 
 export type Answered = Answer<Problem & { id: string; detail: string }>;
 
-/** A service that runs no job in the next hour. `lines` are of its log. */
+/** A service that has no standby databases and looks for leftovers and orphans every hour. `lines` are of its log. */
 export async function startQuietService(
   env: Readonly<Record<string, string>> = {},
 ): Promise<TestService & { readonly lines: readonly string[] }> {

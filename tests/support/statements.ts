@@ -47,7 +47,34 @@ export async function makeTenants(engine: Engine, slugs: readonly string[]): Pro
   return made;
 }
 
-/** Everything of a tenant's database that a statement could change, as one text: rows, rights, objects, settings. */
+/** How many statements that read run in these databases: they read from a cursor. */
+export async function statementsRunning(databases: readonly string[]): Promise<number> {
+  return asSuperuser('postgres', async (db) => {
+    const { rows } = await sql`
+      select from pg_stat_activity where datname = any(${databases}) and state = 'active' and query like 'fetch forward%'`.execute(
+      db,
+    );
+    return rows.length;
+  });
+}
+
+/** The prices of all products of a tenant. */
+export async function pricesIn({ dbName }: Pick<TenantRecord, 'dbName'>): Promise<string[]> {
+  return asSuperuser(dbName, async (db) => {
+    const { rows } = await sql<{ price: string }>`select price from products order by price`.execute(db);
+    return rows.map(({ price }) => price);
+  });
+}
+
+/** Leaves one product, which costs 10. */
+export async function oneProductIn({ dbName }: Pick<TenantRecord, 'dbName'>): Promise<void> {
+  await asSuperuser(dbName, async (db) => {
+    await sql`delete from products`.execute(db);
+    await sql`insert into products (id, name, price) values (gen_random_uuid(), 'Lamp', 10)`.execute(db);
+  });
+}
+
+/** Everything of a tenant's database that a statement could change: rows, rights, objects, settings. */
 export async function contentOf({ dbName, dbUser }: Pick<TenantRecord, 'dbName' | 'dbUser'>): Promise<unknown> {
   return asSuperuser(dbName, async (db) => {
     const { rows } = await sql`

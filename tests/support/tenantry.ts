@@ -7,6 +7,7 @@ import { inject, vi } from 'vitest';
 import { runTenantry } from '../../src/cli/tenantry.js';
 import { within } from '../../src/lib/deadline.js';
 import { urlOf } from './app.js';
+import type { TestCluster } from './cluster.js';
 import { ROOT } from './docs.js';
 import { eventually } from './service-process.js';
 
@@ -17,8 +18,11 @@ export interface Ran {
 }
 
 /** The environment of a command on a registry, with the keys of the services of tests. */
-export function environmentFor(registry: string, dataDir: string): Record<string, string> {
-  const { superuser, registryService, provisioner } = inject('cluster');
+export function environmentFor(
+  registry: string,
+  dataDir: string,
+  { superuser, registryService, provisioner }: TestCluster = inject('cluster'),
+): Record<string, string> {
   return {
     DATA_DIR: dataDir,
     DATABASE_URL: urlOf({ ...superuser, ...registryService, database: registry }),
@@ -35,8 +39,8 @@ const DEADLINE = 150_000;
 let former: Promise<unknown> = Promise.resolve();
 
 /**
- * Runs `tenantry` to its end within this process, without a terminal. It begins at once, where a process of its own first loads the
- * service for a second.
+ * Runs `tenantry` to its end within this process, without a terminal. A process of its own would first load the service, which takes a
+ * second.
  *
  * @param input what it reads from standard input
  */

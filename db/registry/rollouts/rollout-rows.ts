@@ -191,10 +191,16 @@ export async function countBehind(
 /** How long rollouts stay after their end, as an interval of PostgreSQL. */
 const KEPT_FOR = sql`interval '90 days'`;
 
-/** Deletes rollouts that ended long ago, with their items. */
-export async function sweepRollouts(db: Kysely<Registry>): Promise<void> {
-  await db
-    .deleteFrom('rollouts')
-    .where('finished_at', '<', sql<string>`now() - ${KEPT_FOR}`)
-    .execute();
+/** Deletes items of rollouts that ended long ago, and then these rollouts. @param limit the most rows. @returns how many */
+export async function sweepRollouts(db: Kysely<Registry>, limit: number): Promise<number> {
+  const ended = sql`finished_at < now() - ${KEPT_FOR}`;
+  const { numAffectedRows: items = 0n } = await sql`
+    delete from rollout_items where (rollout_id, tenant_id) in (
+      select rollout_id, tenant_id from rollout_items join rollouts on id = rollout_id where ${ended} limit ${limit})`.execute(
+    db,
+  );
+  if (items > 0n) return Number(items);
+  const { numAffectedRows: rollouts = 0n } = await sql`
+    delete from rollouts where id in (select id from rollouts where ${ended} limit ${limit})`.execute(db);
+  return Number(rollouts);
 }

@@ -40,7 +40,7 @@ export interface RolloutsTable {
   checked_wave: Generated<number>;
   /** Tenants that were at the target when it was recorded. */
   tenants_current: Generated<number>;
-  /** Tenants whose schema differs from the template. */
+  /** Compared tenants whose schema differs from the template. */
   differences: Generated<number>;
   first_difference: string | null;
   /** Why it stopped, in plain words. */

@@ -55,7 +55,8 @@ async function onlyOperator(registry: Kysely<Registry>): Promise<{ id: string; e
 
 /** Why a password cannot be an operator's, in words that continue "The password …"; undefined if it can. */
 export function refusalOf(password: string, email: string): string | undefined {
-  const { length } = password;
+  // As it is hashed.
+  const { length } = password.normalize('NFKC');
   if (length < SHORTEST || length > LONGEST) return `must have ${SHORTEST} to ${LONGEST} characters`;
   if (password.includes('\0') || !password.isWellFormed()) return 'must not contain NUL or lone surrogates';
   return weaknessOf(password, [email]);

@@ -25,10 +25,13 @@ export const clustersAdd: EngineCommand<AddOptions> = {
   options: [
     new Option('--host <host>', 'its name or address; CLUSTER_HOSTS must allow it').makeOptionMandatory(),
     new Option('--port <port>', 'its port (default: 5432)').argParser(wholeFrom(1, 65_535)),
-    new Option('--region <region>', 'a word for where it is'),
+    new Option('--region <region>', 'its region, such as eu-central'),
     new Option('--provisioner-user <role>', 'the role that makes databases there').makeOptionMandatory(),
     ...passwordOptions(false),
-    new Option('--tls <mode>', 'how it is entered (default: verify-full)').choices(['off', 'verify-full']),
+    new Option('--tls <mode>', 'whether its connections use TLS (default: verify-full)').choices([
+      'off',
+      'verify-full',
+    ]),
     new Option('--tls-ca <file>', 'the CA certificates (PEM) to trust'),
     new Option('--connection-budget <n>', 'connections for tenants, of all replicas together')
       .argParser(wholeFrom(2, 100_000))

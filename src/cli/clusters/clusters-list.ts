@@ -2,7 +2,7 @@
 import { Option } from 'commander';
 import type { EngineCommand } from '../terminal/cli-command.js';
 import { limitOption, type Listing } from '../terminal/common-options.js';
-import { tableOf } from '../terminal/table.js';
+import { showList } from '../terminal/shown-list.js';
 
 export const clustersList: EngineCommand<Listing & { readonly region?: string }> = {
   name: 'list',
@@ -21,26 +21,22 @@ export const clustersList: EngineCommand<Listing & { readonly region?: string }>
       ...(region !== undefined && { region }),
     });
     const data = await showClusters(engine.registry, engine.clusterRegistration, rows.slice(0, limit));
-    const more = rows.length > limit;
-    out.show({ data, more }, (width) =>
-      tableOf(
-        [
-          { head: 'NAME', of: ({ name }) => name },
-          { head: 'SERVER', of: ({ host, port }) => `${host}:${port}` },
-          { head: 'REGION', of: (cluster) => cluster.region },
-          { head: 'DEFAULT', of: ({ isDefault }) => isDefault },
-          { head: 'TLS', of: ({ tls }) => tls },
-          { head: 'TENANTS', of: ({ tenants }) => tenants },
-          { head: 'STANDBY', of: ({ standbyDatabases }) => standbyDatabases },
-          { head: 'BUDGET', of: ({ connectionBudget }) => connectionBudget },
-          { head: 'ACCEPTING', of: ({ accepting }) => accepting },
-          { head: 'ID', of: ({ id }) => id },
-        ],
-        data,
-        width,
-      ),
+    showList(
+      out,
+      [
+        { head: 'NAME', of: ({ name }) => name },
+        { head: 'SERVER', of: ({ host, port }) => `${host}:${port}` },
+        { head: 'REGION', of: (cluster) => cluster.region },
+        { head: 'DEFAULT', of: ({ isDefault }) => isDefault },
+        { head: 'TLS', of: ({ tls }) => tls },
+        { head: 'TENANTS', of: ({ tenants }) => tenants },
+        { head: 'STANDBY', of: ({ standbyDatabases }) => standbyDatabases },
+        { head: 'BUDGET', of: ({ connectionBudget }) => connectionBudget },
+        { head: 'ACCEPTING', of: ({ accepting }) => accepting },
+        { head: 'ID', of: ({ id }) => id },
+      ],
+      { data, more: rows.length > limit, limit },
     );
-    if (more) out.note(`There are more than ${limit}: raise --limit, or narrow the list.`);
     return undefined;
   },
 };

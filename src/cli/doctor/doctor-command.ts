@@ -3,6 +3,7 @@ import { InvalidArgumentError, Option } from 'commander';
 import { doctorCodes, type DoctorCode } from '../../doctor/doctor-codes.js';
 import type { DoctorWish } from '../../doctor/examination.js';
 import type { EngineCommand, Given } from '../terminal/cli-command.js';
+import { wordList } from '../terminal/common-options.js';
 import { EXIT } from '../terminal/exit-codes.js';
 import { listCodes, showDiagnosis, showFinding, showRepair } from './shown-findings.js';
 
@@ -21,7 +22,7 @@ export const doctor: EngineCommand<DoctorOptions> = {
   options: [
     new Option('--repair', 'show the repairs that are safe, ask, and make them'),
     new Option('--only <codes>', 'only findings of these codes, with commas in between').argParser(codesIn),
-    new Option('--tenants <tenants>', 'only these tenants: slugs or ids, with commas in between').argParser(namesIn),
+    new Option('--tenants <tenants>', 'only these tenants: slugs or ids, with commas in between').argParser(wordList()),
     new Option('--cluster <cluster>', 'only this server and its tenants: its name or id'),
     new Option('--list', 'show every code and what it means, and check nothing'),
   ],
@@ -36,7 +37,7 @@ export const doctor: EngineCommand<DoctorOptions> = {
     return Promise.resolve(EXIT.done);
   },
 
-  /** Settings that are wrong, or a registry that cannot be used, are a finding as others are. */
+  /** Settings that are wrong, or a registry that cannot be used, are shown as a finding. */
   async unopened(error, out) {
     const { problemSentence } = await import('../../boot/start-problem.js');
     const { finding } = await import('../../doctor/findings.js');
@@ -65,7 +66,7 @@ export const doctor: EngineCommand<DoctorOptions> = {
           bar.end();
           for (const each of repairs) out.note(showRepair(each));
           const count = repairs.length === 1 ? 'this repair' : `these ${repairs.length} repairs`;
-          await given.ask(`Make ${count}, and those that they uncover?`);
+          await given.ask(`Make ${count}, and the further repairs that they make possible?`);
         },
         repaired(finding, problem) {
           bar.end();
@@ -96,18 +97,9 @@ async function wishOf({ engine, settings, options }: Given<DoctorOptions>): Prom
   };
 }
 
-function namesIn(text: string): string[] {
-  const names = text
-    .split(',')
-    .map((name) => name.trim())
-    .filter((name) => name !== '');
-  if (names.length === 0) throw new InvalidArgumentError('It must name at least one.');
-  return names;
-}
-
 function codesIn(text: string): DoctorCode[] {
-  return namesIn(text).map((name) => {
-    if (name in doctorCodes) return name as DoctorCode;
+  return wordList()(text).map((name) => {
+    if (Object.hasOwn(doctorCodes, name)) return name as DoctorCode;
     throw new InvalidArgumentError('tenantry doctor --list shows the codes.');
   });
 }

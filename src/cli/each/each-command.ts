@@ -36,7 +36,7 @@ export const each: EngineCommand<EachOptions> = {
   ],
   example: '-- "select count(*) from products"',
   notes: `Without --write the statement is one SELECT, VALUES, TABLE or WITH. It runs in a read-only transaction, as a role that
-has SELECT only and exists only meanwhile. Hashes of passwords, sessions and stored answers are not shown.
+has SELECT only and exists only during the run. Hashes of passwords, sessions and stored answers are not shown.
 With --write it is also INSERT, UPDATE, DELETE or MERGE, in one transaction for each tenant.
 Standard output has a line of JSON for each tenant, in the order of completion; a terminal or --output gets a table.`,
   kind: 'asks',

@@ -7,7 +7,7 @@ export const keysRotate: EngineCommand = {
   about: 'Encrypts all database passwords with the first key of ENCRYPTION_KEYS now, and waits until that is done.',
   example: '--yes',
   notes:
-    'Every replica must hold the key before: a replica without it cannot open connections for the tenants. The service does\nthe same by itself, within about a minute after a replica has started with the key in the first place.',
+    'Every replica must hold the key already: a replica without it cannot open connections for the tenants. The service does\nthe same by itself, within about a minute after a replica has started with the key in the first place.',
   kind: 'asks',
   async run(given) {
     const { planKeyRotation, rotateKeys } = await import('../../operations/key-rotation.js');

@@ -3,7 +3,8 @@ import type { EngineCommand } from '../terminal/cli-command.js';
 
 export const keysStatus: EngineCommand = {
   name: 'status',
-  about: 'Shows which keys encrypt how many database passwords. A key of none can be removed from ENCRYPTION_KEYS.',
+  about:
+    'Shows which keys encrypt how many database passwords. A key that encrypts no password can be removed from ENCRYPTION_KEYS.',
   example: '--json',
   kind: 'reads',
   async run({ engine, out }) {

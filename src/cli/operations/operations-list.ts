@@ -4,7 +4,8 @@ import { operationStates, type OperationState } from '../../../db/registry/opera
 import { operationKinds } from '../../operations/runner/operation-kinds.js';
 import type { EngineCommand } from '../terminal/cli-command.js';
 import { limitOption, type Listing } from '../terminal/common-options.js';
-import { shortTime, tableOf } from '../terminal/table.js';
+import { showList } from '../terminal/shown-list.js';
+import { shortTime } from '../terminal/table.js';
 
 interface Filters extends Listing {
   readonly state?: OperationState;
@@ -42,24 +43,20 @@ export const operationsList: EngineCommand<Filters> = {
       clusterId: cluster === undefined ? undefined : (await clusterNamed(registry, cluster)).id,
     });
     const data = rows.slice(0, limit).map(showOperation);
-    const more = rows.length > limit;
-    out.show({ data, more }, (width) =>
-      tableOf(
-        [
-          { head: 'ID', of: (operation) => operation.id },
-          { head: 'KIND', of: (operation) => operation.kind },
-          { head: 'STATE', of: (operation) => operation.state },
-          { head: 'STEP', of: ({ step }) => step },
-          { head: 'DONE', of: ({ progress }) => progress && `${progress.done} of ${progress.total}` },
-          { head: 'ATTEMPTS', of: ({ attempts }) => attempts },
-          { head: 'CREATED', of: ({ createdAt }) => shortTime(createdAt) },
-          { head: 'TENANT', of: ({ tenantId }) => tenantId },
-        ],
-        data,
-        width,
-      ),
+    showList(
+      out,
+      [
+        { head: 'ID', of: (operation) => operation.id },
+        { head: 'KIND', of: (operation) => operation.kind },
+        { head: 'STATE', of: (operation) => operation.state },
+        { head: 'STEP', of: ({ step }) => step },
+        { head: 'DONE', of: ({ progress }) => progress && `${progress.done} of ${progress.total}` },
+        { head: 'ATTEMPTS', of: ({ attempts }) => attempts },
+        { head: 'CREATED', of: ({ createdAt }) => shortTime(createdAt) },
+        { head: 'TENANT', of: ({ tenantId }) => tenantId },
+      ],
+      { data, more: rows.length > limit, limit },
     );
-    if (more) out.note(`There are more than ${limit}: raise --limit, or narrow the list.`);
     return undefined;
   },
 };

@@ -3,7 +3,8 @@ import { operand, type EngineCommand } from '../terminal/cli-command.js';
 
 export const operatorsDeactivate: EngineCommand = {
   name: 'deactivate',
-  about: 'Deactivates an operator for good, and ends all of its sessions. The last active operator stays.',
+  about:
+    'Deactivates an operator permanently, and ends all of its sessions. The last active operator cannot be deactivated.',
   operands: [{ name: 'email', what: 'the operator' }],
   example: 'ada@example.com --yes',
   kind: 'asks',

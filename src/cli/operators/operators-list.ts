@@ -1,7 +1,8 @@
 // `tenantry operators list`.
 import type { EngineCommand } from '../terminal/cli-command.js';
 import { limitOption, type Listing } from '../terminal/common-options.js';
-import { shortTime, tableOf } from '../terminal/table.js';
+import { showList } from '../terminal/shown-list.js';
+import { shortTime } from '../terminal/table.js';
 
 export const operatorsList: EngineCommand<Listing> = {
   name: 'list',
@@ -13,20 +14,16 @@ export const operatorsList: EngineCommand<Listing> = {
     const { listOperators } = await import('../../../db/registry/operator-queries.js');
     const rows = await listOperators(engine.registry, limit + 1);
     const data = rows.slice(0, limit);
-    const more = rows.length > limit;
-    out.show({ data, more }, (width) =>
-      tableOf(
-        [
-          { head: 'E-MAIL', of: ({ email }) => email },
-          { head: 'ACTIVE', of: ({ active }) => active },
-          { head: 'CREATED', of: ({ createdAt }) => shortTime(createdAt) },
-          { head: 'ID', of: ({ id }) => id },
-        ],
-        data,
-        width,
-      ),
+    showList(
+      out,
+      [
+        { head: 'E-MAIL', of: ({ email }) => email },
+        { head: 'ACTIVE', of: ({ active }) => active },
+        { head: 'CREATED', of: ({ createdAt }) => shortTime(createdAt) },
+        { head: 'ID', of: ({ id }) => id },
+      ],
+      { data, more: rows.length > limit, limit, hasFilters: false },
     );
-    if (more) out.note(`There are more than ${limit}: raise --limit.`);
     return undefined;
   },
 };

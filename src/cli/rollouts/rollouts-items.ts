@@ -3,8 +3,8 @@ import { Option } from 'commander';
 import { itemStates, type ItemState } from '../../../db/registry/rollouts/rollouts-table.js';
 import type { EngineCommand } from '../terminal/cli-command.js';
 import { limitOption, type Listing } from '../terminal/common-options.js';
-import { tableOf } from '../terminal/table.js';
-import { rolloutOperand } from './rollout-operand.js';
+import { showList } from '../terminal/shown-list.js';
+import { rolloutOperand } from './rollout-options.js';
 
 interface Filters extends Listing {
   readonly state?: ItemState;
@@ -23,23 +23,19 @@ export const rolloutsItems: EngineCommand<Filters> = {
     const { id: rolloutId } = await rolloutNamed(engine, operands[0]);
     const rows = await engine.rollouts.items({ rolloutId, state, limit: limit + 1 });
     const data = rows.slice(0, limit).map(showItem);
-    const more = rows.length > limit;
-    out.show({ data, more }, (width) =>
-      tableOf(
-        [
-          { head: 'TENANT', of: ({ slug, tenantId }) => slug ?? tenantId },
-          { head: 'WAVE', of: ({ wave }) => wave },
-          { head: 'STATE', of: (item) => item.state },
-          { head: 'ATTEMPTS', of: ({ attempts }) => attempts },
-          { head: 'MS', of: ({ durationMs }) => durationMs },
-          { head: 'CLUSTER', of: ({ cluster }) => cluster },
-          { head: 'ERROR', of: ({ error }) => error },
-        ],
-        data,
-        width,
-      ),
+    showList(
+      out,
+      [
+        { head: 'TENANT', of: ({ slug, tenantId }) => slug ?? tenantId },
+        { head: 'WAVE', of: ({ wave }) => wave },
+        { head: 'STATE', of: (item) => item.state },
+        { head: 'ATTEMPTS', of: ({ attempts }) => attempts },
+        { head: 'MS', of: ({ durationMs }) => durationMs },
+        { head: 'CLUSTER', of: ({ cluster }) => cluster },
+        { head: 'ERROR', of: ({ error }) => error },
+      ],
+      { data, more: rows.length > limit, limit },
     );
-    if (more) out.note(`There are more than ${limit}: raise --limit, or narrow the list.`);
     return undefined;
   },
 };

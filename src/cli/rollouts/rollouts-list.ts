@@ -3,7 +3,8 @@ import { Option } from 'commander';
 import { rolloutStates, type RolloutState } from '../../../db/registry/rollouts/rollouts-table.js';
 import type { EngineCommand } from '../terminal/cli-command.js';
 import { limitOption, type Listing } from '../terminal/common-options.js';
-import { shortTime, tableOf } from '../terminal/table.js';
+import { showList } from '../terminal/shown-list.js';
+import { shortTime } from '../terminal/table.js';
 
 interface Filters extends Listing {
   readonly state?: RolloutState;
@@ -19,23 +20,19 @@ export const rolloutsList: EngineCommand<Filters> = {
     const { showRollout } = await import('../../rollouts/rollout-shown.js');
     const rows = await engine.rollouts.list({ direction: 'desc', limit: limit + 1, state });
     const data = rows.slice(0, limit).map(showRollout);
-    const more = rows.length > limit;
-    out.show({ data, more }, (width) =>
-      tableOf(
-        [
-          { head: 'ID', of: ({ id }) => id },
-          { head: 'SCHEMA', of: ({ target }) => target.slice(0, 4) },
-          { head: 'STATE', of: (rollout) => rollout.state },
-          { head: 'WAVE', of: ({ wave }) => wave },
-          { head: 'CREATED', of: ({ createdAt }) => shortTime(createdAt) },
-          { head: 'ENDED', of: ({ finishedAt }) => shortTime(finishedAt) },
-          { head: 'REASON', of: ({ reason }) => reason },
-        ],
-        data,
-        width,
-      ),
+    showList(
+      out,
+      [
+        { head: 'ID', of: ({ id }) => id },
+        { head: 'SCHEMA', of: ({ target }) => target.slice(0, 4) },
+        { head: 'STATE', of: (rollout) => rollout.state },
+        { head: 'WAVE', of: ({ wave }) => wave },
+        { head: 'CREATED', of: ({ createdAt }) => shortTime(createdAt) },
+        { head: 'ENDED', of: ({ finishedAt }) => shortTime(finishedAt) },
+        { head: 'REASON', of: ({ reason }) => reason },
+      ],
+      { data, more: rows.length > limit, limit },
     );
-    if (more) out.note(`There are more than ${limit}: raise --limit, or narrow the list.`);
     return undefined;
   },
 };

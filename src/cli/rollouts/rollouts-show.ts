@@ -1,7 +1,6 @@
 // `tenantry rollouts show`.
 import type { EngineCommand } from '../terminal/cli-command.js';
-import { rolloutOperand } from './rollout-operand.js';
-import { waitOption, type Waiting } from './waited-rollout.js';
+import { rolloutOperand, waitOption, type Waiting } from './rollout-options.js';
 
 export const rolloutsShow: EngineCommand<Waiting> = {
   name: 'show',

@@ -3,8 +3,7 @@ import { InvalidArgumentError, Option } from 'commander';
 import type { Canary } from '../../rollouts/rollout-plan.js';
 import { canaryOf, wavesOf } from '../rollout-flags.js';
 import type { EngineCommand } from '../terminal/cli-command.js';
-import { wholeFrom } from '../terminal/common-options.js';
-import { waitOption, type Waiting } from './waited-rollout.js';
+import { budgetOption, fullSpeedOption, waitOption, type Waiting } from './rollout-options.js';
 
 interface Plan extends Waiting {
   readonly canary?: Canary;
@@ -23,7 +22,7 @@ export const rolloutsStart: EngineCommand<Plan> = {
     new Option('--waves <percentages>', 'then the others in waves: cumulative percentages, such as 10,50').argParser(
       read(wavesOf),
     ),
-    new Option('--budget <n>', 'stop when more tenants than this have failed').argParser(budgetFrom),
+    budgetOption('stop when more tenants than this have failed'),
     fullSpeedOption(),
     waitOption(),
   ],
@@ -41,14 +40,6 @@ export const rolloutsStart: EngineCommand<Plan> = {
     return outputRollout(given, id);
   },
 };
-
-export function fullSpeedOption(): Option {
-  return new Option('--full-speed', 'do not give way to the requests of tenants');
-}
-
-export function budgetFrom(text: string): number {
-  return wholeFrom(0, 1_000_000)(text);
-}
 
 /** The flag of `npm run migrate`, with its error as this command line shows it. */
 function read<Value>(parse: (text: string) => Value): (text: string) => Value {

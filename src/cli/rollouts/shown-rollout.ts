@@ -3,7 +3,8 @@ import { showWithProgress, type ShownRollout } from '../../rollouts/rollout-show
 import type { Given } from '../terminal/cli-command.js';
 import { CommandError, EXIT, type ExitCode } from '../terminal/exit-codes.js';
 import { fieldsOf, shortTime, tableOf } from '../terminal/table.js';
-import { waitForRollout, type Waiting } from './waited-rollout.js';
+import type { Waiting } from './rollout-options.js';
+import { waitForRollout } from './waited-rollout.js';
 
 /**
  * Shows a rollout; with --wait, when it does not run any more.

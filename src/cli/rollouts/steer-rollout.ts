@@ -1,9 +1,6 @@
 // `tenantry rollouts pause`, `resume`, `retry` and `abort`.
-import { Option } from 'commander';
 import type { EngineCommand, Given } from '../terminal/cli-command.js';
-import { rolloutOperand } from './rollout-operand.js';
-import { budgetFrom, fullSpeedOption } from './rollouts-start.js';
-import { waitOption, type Waiting } from './waited-rollout.js';
+import { budgetOption, fullSpeedOption, rolloutOperand, waitOption, type Waiting } from './rollout-options.js';
 
 export const rolloutsPause: EngineCommand = {
   name: 'pause',
@@ -27,7 +24,7 @@ export const rolloutsResume: EngineCommand<Resuming> = {
   about: 'Goes on with a rollout that is paused or stopped.',
   operands: [rolloutOperand],
   options: [
-    new Option('--budget <n>', 'so many tenants may fail from now on, all together').argParser(budgetFrom),
+    budgetOption('the new budget: stop when more tenants than this have failed, earlier failures included'),
     fullSpeedOption(),
     waitOption(),
   ],

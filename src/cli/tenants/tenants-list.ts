@@ -4,7 +4,8 @@ import { tenantStatuses } from '../../tenants/tenant-states.js';
 import type { TenantStatus } from '../../../db/registry/registry-schema.js';
 import type { EngineCommand } from '../terminal/cli-command.js';
 import { limitOption, type Listing } from '../terminal/common-options.js';
-import { shortTime, tableOf } from '../terminal/table.js';
+import { showList } from '../terminal/shown-list.js';
+import { shortTime } from '../terminal/table.js';
 
 export const tenantsList: EngineCommand<Listing & { readonly status?: TenantStatus; readonly search?: string }> = {
   name: 'list',
@@ -28,24 +29,20 @@ export const tenantsList: EngineCommand<Listing & { readonly status?: TenantStat
       ...(search !== undefined && { search }),
     });
     const data = rows.slice(0, limit).map((tenant) => showTenant(tenant, settings.tenants));
-    const more = rows.length > limit;
     const clusters = await clusterNames(engine.registry);
-    out.show({ data, more }, (width) =>
-      tableOf(
-        [
-          { head: 'SLUG', of: ({ slug }) => slug },
-          { head: 'NAME', of: ({ name }) => name },
-          { head: 'STATUS', of: (tenant) => tenant.status },
-          { head: 'CLUSTER', of: ({ clusterId }) => clusters.get(clusterId) },
-          { head: 'SCHEMA', of: ({ schemaVersion }) => schemaVersion.slice(0, 4) },
-          { head: 'CREATED', of: ({ createdAt }) => shortTime(createdAt) },
-          { head: 'ID', of: ({ id }) => id },
-        ],
-        data,
-        width,
-      ),
+    showList(
+      out,
+      [
+        { head: 'SLUG', of: ({ slug }) => slug },
+        { head: 'NAME', of: ({ name }) => name },
+        { head: 'STATUS', of: (tenant) => tenant.status },
+        { head: 'CLUSTER', of: ({ clusterId }) => clusters.get(clusterId) },
+        { head: 'SCHEMA', of: ({ schemaVersion }) => schemaVersion.slice(0, 4) },
+        { head: 'CREATED', of: ({ createdAt }) => shortTime(createdAt) },
+        { head: 'ID', of: ({ id }) => id },
+      ],
+      { data, more: rows.length > limit, limit },
     );
-    if (more) out.note(`There are more than ${limit}: raise --limit, or narrow the list.`);
     return undefined;
   },
 };

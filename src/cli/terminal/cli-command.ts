@@ -67,7 +67,7 @@ export interface CommandGroup {
   readonly commands: readonly EngineCommand<never>[];
 }
 
-/** The text of an operand that the command line demands. */
-export function operand({ operands }: Pick<Given<object>, 'operands'>, index = 0): string {
-  return operands[index] ?? '';
+/** The first operand; '' if it is not given. */
+export function operand({ operands }: Pick<Given<object>, 'operands'>): string {
+  return operands[0] ?? '';
 }

@@ -64,6 +64,6 @@ export const poolVariables = {
     schema: oneOf('on', 'off'),
     default: 'on',
     unit: 'on, off',
-    description: 'Named prepared statements. PgBouncer in session mode works with both.',
+    description: 'Named prepared statements. PgBouncer in session mode works with `on` and with `off`.',
   },
 } as const satisfies Record<string, Variable>;
