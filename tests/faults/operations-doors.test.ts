@@ -129,6 +129,16 @@ async function unfinishedOf(id: string): Promise<string[]> {
   return (await operationsOf(id)).filter(({ state }) => !['done', 'undone'].includes(state)).map(({ kind }) => kind);
 }
 
+/** The unfinished operations of a tenant, with what their last attempts met. */
+async function leftOf(id: string): Promise<unknown[]> {
+  return central.db
+    .selectFrom('operations')
+    .select(['kind', 'state', 'attempts', 'step', 'error'])
+    .where('subject', '=', id)
+    .where('ended_at', 'is', null)
+    .execute();
+}
+
 function rotate({ send, operatorToken: token }: TestService, id: string): Promise<Answer<Problem>> {
   return send<Problem>('POST', `/tenants/${id}/rotate-password`, { token });
 }
@@ -173,17 +183,19 @@ describe('while a server is away', () => {
     takeAway();
     expect((await act(here, 'suspend', id)).status).toBe(503);
     await expect.poll(() => operationsOf(id), BACKGROUND).toContainEqual({ kind: 'close', state: 'waiting' });
-    // No worker takes it before the resumption.
-    await central.db
+    // No worker takes it before the resumption. One that tries it at this moment would soon try again.
+    const putOff = central.db
       .updateTable('operations')
       .set({ not_before: sql<string>`now() + interval '1 hour'` })
       .where('subject', '=', id)
-      .execute();
+      .where('state', '=', 'waiting')
+      .returning('id');
+    await expect.poll(() => putOff.execute(), BACKGROUND).toHaveLength(1);
     bringBack();
     await expect.poll(async () => (await act(there, 'resume', id)).status, BACKGROUND).toBe(200);
     expect(await unfinishedOf(id)).toEqual(['close']);
     await finishOperations(here.app.engine);
-    expect(await unfinishedOf(id)).toEqual([]);
+    expect(await leftOf(id)).toEqual([]);
     expect(await stateOf(id)).toEqual({ status: 'active', open: true });
   });
 
