@@ -143,16 +143,21 @@ export function createDoctor(rooms: DoctorRooms): Doctor {
     }
   }
 
+  /** Adds to `findings` at once: what is known stays if the server goes away later. @throws ServerAway */
   async function examineTenants(
     server: ExaminedServer,
     ids: readonly string[] | undefined,
-    onTenant: () => void,
-  ): Promise<Finding[]> {
-    const findings: Finding[] = [];
+    { findings, onTenant }: { readonly findings: Finding[]; readonly onTenant: () => void },
+  ): Promise<void> {
     let after = '';
     for (;;) {
       const page = await listExaminedTenants(registry, server.place, { after, limit: PAGE, ids });
-      const outside = await examineOutside(rooms, server, page);
+      let outside: Awaited<ReturnType<typeof examineOutside>> = new Map();
+      const look = async (): Promise<readonly Finding[]> => {
+        outside = await examineOutside(rooms, server, page);
+        return [];
+      };
+      findings.push(...(await guarded(server, {}, look)));
       const waiting = page.values();
       const worker = async (): Promise<void> => {
         for (const tenant of waiting) {
@@ -166,11 +171,12 @@ export function createDoctor(rooms: DoctorRooms): Doctor {
       };
       await Promise.all(Array.from({ length: Math.min(AT_ONCE, page.length) }, worker));
       const last = page.at(-1);
-      if (!last || page.length < PAGE) return findings;
+      if (!last || page.length < PAGE) return;
       after = last.dbName;
     }
   }
 
+  /** @throws DatabaseFault of the registry */
   async function examineTarget(
     { place, budget, tenants }: Target,
     wish: DoctorWish,
@@ -182,16 +188,19 @@ export function createDoctor(rooms: DoctorRooms): Doctor {
     }
     const findings: Finding[] = [];
     try {
-      const provisioner = await rooms.provisioners.at(place);
+      const provisioner = await rooms.provisioners.at(place).catch((error: unknown) => {
+        throw new ServerAway(error);
+      });
       const server: ExaminedServer = { place, provisioner, installation: await rooms.installation() };
       await ping(server);
       if (wish.tenants === undefined)
         findings.push(...(await guarded(server, {}, () => examineServer(server, budget))));
-      findings.push(...(await examineTenants(server, wish.tenants, onTenant)));
+      await examineTenants(server, wish.tenants, { findings, onTenant });
       if (wish.tenants === undefined)
         findings.push(...(await guarded(server, {}, () => examineUnnamed(rooms, server))));
     } catch (error) {
-      findings.push(awayFinding(place, error instanceof ServerAway ? error.cause : error));
+      if (!(error instanceof ServerAway)) throw error;
+      findings.push(awayFinding(place, error.cause));
     }
     return findings;
   }

@@ -203,7 +203,7 @@ describe('a refused sign-in', () => {
   });
 
   it('is still written when the process stops', async () => {
-    const own = await startService();
+    const own = await startService({ registry: await createRegistry() });
     const there = await own.createTenant('stopping');
     const { dbName } = (await findTenant(own.app.engine.registry, there.id)) ?? {};
     await own.send('POST', '/auth/login', { body: { tenant: there.slug, email: ADMIN.email, password: 'wrong' } });

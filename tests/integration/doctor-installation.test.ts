@@ -258,6 +258,15 @@ it('the doctor finds a crowded queue of notifications (PostgreSQL 17 or later): 
   });
 });
 
+it('a server that refuses a question is not away: not-checked, beside what is found elsewhere on it', async () => {
+  const revoke = sql`revoke select on pg_auth_members from public`;
+  await on('postgres', revoke, sql`create database open_to_all`);
+  const found = await codes();
+  await on('postgres', sql`grant select on pg_auth_members to public`, sql`drop database open_to_all`);
+  expect(new Set(found)).toEqual(new Set(['not-checked', 'server-open']));
+  expect(await codes()).toEqual([]);
+});
+
 describe('a server that is away', () => {
   let second: SecondCluster;
   let away: { readonly host: string; readonly port: number };

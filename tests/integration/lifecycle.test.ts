@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { Agent, request as httpRequest, type IncomingMessage } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { describe, expect, it, vi } from 'vitest';
-import { asSuperuser, connectAs, startService, type TestService } from '../support/app.js';
+import { asSuperuser, connectAs, createRegistry, startService, type TestService } from '../support/app.js';
 
 /** Deadline (ms) for what happens a moment later: long, because a machine can be busy. */
 const PATIENCE = 10_000;
@@ -97,6 +97,7 @@ describe('closing the service', () => {
     const gate = new Promise<void>((resolve) => (goOn = resolve));
     let armed = false;
     const service = await startService({
+      registry: await createRegistry(),
       overrides: {
         afterOperationStep: async (_kind, step) => {
           if (!armed || step !== 'role') return;

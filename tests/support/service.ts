@@ -183,7 +183,7 @@ let operatorHash: Promise<string> | undefined;
 export interface ServiceOptions {
   readonly env?: Readonly<Record<string, string>>;
   readonly overrides?: AppOverrides;
-  /** An existing registry. */
+  /** An existing registry. Without it the service has one of its own, whose databases are dropped when it closes. */
   readonly registry?: string;
   /** False if the registry has the operator already. */
   readonly operator?: boolean;
@@ -268,8 +268,32 @@ export async function startServiceIn(cluster: TestCluster, options: ServiceOptio
       if (made.status !== 201) throw new Error(`POST /users answered ${made.status}: ${made.text}`);
       return { ...(await signIn(tenant.id, email)), email, password };
     },
-    close: () => app.close(),
+    async close() {
+      await app.close();
+      if (options.registry === undefined) await dropDatabases(cluster, config.registry.connection.database);
+    },
   };
+}
+
+/** Drops a registry and the databases in its rows, so that a run needs less room. What another session uses stays. */
+async function dropDatabases(cluster: TestCluster, registry: string): Promise<void> {
+  const names = [registry];
+  const rows = connectTo<Registry>(cluster, registry, {}, 1);
+  const server = connectTo<unknown>(cluster, 'postgres', {}, 1);
+  try {
+    const databases = await sql<{ name: string }>`
+      select datname as name from pg_database
+      where datname in (select db_name from tenants union select db_name from standby_databases)`.execute(rows.db);
+    names.push(...databases.rows.map(({ name }) => name));
+    await rows.close(0);
+    for (const name of names)
+      await sql`drop database if exists ${sql.id(name)}`.execute(server.db).catch(() => undefined);
+  } catch {
+    // A test may have taken the registry or its server away.
+  } finally {
+    await rows.close(0);
+    await server.close(0);
+  }
 }
 
 export function sender(app: FastifyInstance): Send {
