@@ -11,8 +11,11 @@ const VITEST = path.resolve(import.meta.dirname, '../node_modules/vitest/vitest.
 
 const MEMORY_FOLDER = '/dev/shm';
 
-/** Bytes that the data of one run may take. */
-const ROOM = 6 * 1024 ** 3;
+const GIB = 1024 ** 3;
+
+/** Bytes that the data of one run take at most, and those of its processes. */
+const ROOM = 12 * GIB;
+const PROCESSES = 6 * GIB;
 
 const testCommand = defineCommand({
   start: 'npm test --',
@@ -48,7 +51,7 @@ async function tests(args: readonly string[]): Promise<boolean> {
  * if TMPDIR names a folder, or if memory is short.
  */
 async function memoryFolder(): Promise<string | undefined> {
-  if (process.env['TMPDIR'] !== undefined || freemem() < 2 * ROOM) return undefined;
+  if (process.env['TMPDIR'] !== undefined || freemem() < ROOM + PROCESSES) return undefined;
   const { bavail, bsize } = await statfs(MEMORY_FOLDER).catch(() => ({ bavail: 0, bsize: 0 }));
   return bavail * bsize < ROOM ? undefined : MEMORY_FOLDER;
 }

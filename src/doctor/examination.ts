@@ -79,7 +79,7 @@ const AT_ONCE = 2;
 /** Longest wait (ms) for a server that is looked at first, or looked at again. */
 const PING_DEADLINE = 10_000;
 
-/** Longest time (ms) for what is asked of a server itself, and for one tenant. */
+/** Longest time (ms) for what is asked of a server itself, for a page of its tenants from outside, and inside one tenant. */
 const PART_DEADLINE = 60_000;
 
 /** Rounds of repairs: mark, then owners, then schema, then rights. */

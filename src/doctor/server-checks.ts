@@ -52,7 +52,7 @@ export function judgeHealth(place: Place, { oldest: { database, age }, idleSlots
   ];
 }
 
-/** The finding for a server that cannot be used. Nothing else is found about that server. */
+/** The finding for a server that cannot be used. Nothing more is found about that server. */
 export function awayFinding(place: Place, error: unknown): Finding {
   const advice = error instanceof DatabaseFault ? pooledAdvice(error.reason) : undefined;
   const found = `${capital(inPlainWords(error))}.`;

@@ -1,5 +1,5 @@
-// What workers of rollouts read and write. Each statement that writes runs in a transaction that has locked the rollout's row first (`lockRollout`): so
-// claims of two workers count each other's items, and nothing is claimed after a pause is committed.
+// What workers of rollouts read and write. A statement that writes runs in a transaction that has locked the rollout's row first
+// (`lockRollout`): so claims of two workers count each other's items, and nothing is claimed after a pause is committed.
 import { sql, type Kysely, type RawBuilder, type Transaction } from 'kysely';
 import type { Registry } from '../registry-schema.js';
 import { listProvisionedAmong, type TenantRecord } from '../tenant-queries.js';
